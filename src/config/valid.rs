@@ -6,12 +6,17 @@
 //! One direction only. No `Option` stands where there is a default: `None` means "off". Main owns the `Config`; a
 //! forked worker inherits a copy and serves its client with it to the end, whatever is reloaded meanwhile.
 
+#![forbid(unsafe_code)]
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::user_list::UserList;
 use crate::auth::hba::HbaRule;
+
+/// The most servers: so that a reload may add some, the segment has room for this many from the start.
+pub const MAX_SERVERS: usize = 64;
 
 /// Everything that `howdah.toml` and the users file say, validated as a whole.
 #[derive(Clone, Debug)]
@@ -126,7 +131,7 @@ pub struct TcpConfig {
     pub user_timeout: Option<Duration>,
 }
 
-/// Time limits that do not depend on the pool.
+/// Time limits, and the defaults of those that a [`PoolRule`] may have of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// From accept to the end of the client's authentication.
@@ -139,6 +144,14 @@ pub struct Timeouts {
     pub cancel_timeout: Duration,
     /// How long an address found by name is used before it is looked up again.
     pub dns_max_ttl: Duration,
+    /// Default of [`PoolRule::wait_timeout`].
+    pub wait_timeout: Option<Duration>,
+    /// Default of [`PoolRule::client_idle_timeout`].
+    pub client_idle_timeout: Option<Duration>,
+    /// Default of [`PoolRule::server_idle_timeout`].
+    pub server_idle_timeout: Option<Duration>,
+    /// Default of [`PoolRule::server_lifetime`].
+    pub server_lifetime: Option<Duration>,
 }
 
 /// A PostgreSQL server.
@@ -205,7 +218,7 @@ pub struct PoolRule {
     pub databases: Vec<NamePattern>,
     /// Users, as clients name them.
     pub users: Vec<NamePattern>,
-    /// Index into [`Config::servers`]; `None`: the database's entry says it.
+    /// Index into [`Config::servers`]; `None`: the database's entry says it. Some when there are no such entries.
     pub server: Option<usize>,
     /// When a claim ends.
     pub mode: PoolMode,
