@@ -8,13 +8,22 @@
 //! thread: `fork` is only safe so.
 
 pub mod auth;
+// Model checks have no mapping to read the status from.
+#[cfg(not(loom))]
 pub mod cli;
 pub mod config;
+#[cfg(not(loom))]
+pub mod logging;
+#[cfg(not(loom))]
 pub mod main_process;
+#[cfg(not(loom))]
 pub mod management;
+#[cfg(not(loom))]
 pub mod net;
 pub mod protocol;
 pub mod segment;
+#[cfg(not(loom))]
 pub mod server;
 pub mod sys;
+#[cfg(not(loom))]
 pub mod worker;
