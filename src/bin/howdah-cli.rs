@@ -1,2 +1,7 @@
-//! The command line.
-fn main() {}
+//! The command line: manages a running howdah.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    howdah::cli::main()
+}
