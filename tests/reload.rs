@@ -142,3 +142,33 @@ fn a_new_server_is_used_and_connections_to_the_old_one_end() {
     eventually("no connection to the old server is left", || Postgres::shared().backends(&database) == 0);
     pooler.stop();
 }
+
+/// Logging is decided when a line is written: a format or a wish that only the start of the daemon looks at would be an
+/// option that a reload pretends to change.
+#[test]
+fn what_is_logged_and_how_follows_a_reload() {
+    let mut pooler =
+        Pooler::with("[log]\nlevel = \"info\"\nlog_connections = true\nlog_disconnections = true").start();
+    pooler.login().raw().terminate();
+    eventually("coming and leaving are logged", || {
+        let log = pooler.log();
+        log.contains("connection authorized: user \"postgres\"")
+            && log.contains("disconnection: session time")
+    });
+    assert!(!pooler.log().contains("{\""), "lines for people");
+    pooler.rewrite("[log]\nformat = \"json\"\nlog_connections = true\nlog_disconnections = false\n");
+    pooler.cli(&["conf", "reload"]).ok();
+    let disconnections = pooler.log().matches("disconnection:").count();
+    pooler.login().raw().terminate();
+    pooler.wait_until_quiet();
+    eventually("the next lines are JSON", || {
+        pooler.log().lines().any(|line| {
+            let line: Option<Value> = serde_json::from_str(line).ok();
+            line.is_some_and(|l| {
+                l["role"] == "worker" && l["message"].as_str().is_some_and(|m| m.starts_with("connection"))
+            })
+        })
+    });
+    assert_eq!(pooler.log().matches("disconnection:").count(), disconnections);
+    pooler.stop();
+}

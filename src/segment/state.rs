@@ -13,11 +13,11 @@
 //!
 //! | from → to | verb | who | publishes | if the caller dies right after |
 //! |---|---|---|---|---|
-//! | NotInit → Init | `begin_open` | worker, main for a waiter | owner; generation + 1 | reaper: `abandon` |
+//! | NotInit → Init | `begin_open` | worker, main for a waiter | owner; generation + 1 | reaper closes it |
 //! | Init → InUse | `opened` | the owner | slot fields of the connection | reaper closes it |
 //! | Init, InUse, Gracefully, Flush, IdleCheck → NotInit | `vacate` | the owner | seats given back before | slot is empty; main looks for waiters |
 //! | Init, InUse, Gracefully, Flush, IdleCheck → Flush | `seize` | main for a dead owner; a granter whose slot main marked | – | main closes what is Flush and its own |
-//! | InUse, Gracefully → Init | `reopen` | the owner | generation + 1: old descriptors are void | reaper: `abandon` |
+//! | InUse, Gracefully → Init | `reopen` | the owner | generation + 1: old descriptors are void | reaper closes it |
 //! | Free → InUse | `try_claim` | worker | owner | reaper closes it |
 //! | InUse → Free | `release` | the owner | fields written while it was used | slot is free; main looks for waiters |
 //! | Init, InUse, Gracefully → same (other owner) | `hand_over` | the granter, or the grantee, or main for a dead granter | everything the granter wrote | the grantee or the reaper completes it |

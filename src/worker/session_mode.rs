@@ -93,7 +93,7 @@ pub struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// `early` is what the client sent before it was welcomed.
+    /// A session that has just begun: nothing is outstanding.
     pub fn new(
         client: &'a Stream,
         server: &'a mut ServerConnection,
