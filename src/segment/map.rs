@@ -67,7 +67,7 @@ pub struct Segment {
     #[cfg(not(loom))]
     memory: SharedMemory,
     #[cfg(loom)]
-    #[allow(dead_code)]
+    #[allow(dead_code, reason = "owns what the tables refer to")]
     memory: Parts,
     dimensions: Dimensions,
     header: &'static Header,

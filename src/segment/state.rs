@@ -35,7 +35,7 @@
 
 use std::fmt;
 
-use super::atomic::{AcqRel, Acquire, AtomicU64, Release};
+use super::atomic::{AcqRel, Acquire, AtomicU64};
 use super::index::ClientIndex;
 
 const STATE_BITS: u32 = 4;
@@ -400,12 +400,6 @@ impl SlotWord {
                 ..s
             })
         })
-    }
-
-    /// Publishes fields without a change of state. Used where an owner writes more fields and keeps the slot.
-    pub fn republish(&self) {
-        // Release: pairs with the Acquire of `snapshot` in main, which reads fields of a slot that is in use.
-        self.0.fetch_add(0, Release);
     }
 }
 

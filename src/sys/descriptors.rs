@@ -101,11 +101,3 @@ pub fn raise_limit(wanted: u64) -> u64 {
         Err(_) => soft,
     }
 }
-
-/// How many descriptors the process has open.
-///
-/// # Errors
-/// `/proc` is not there.
-pub fn open_count() -> io::Result<usize> {
-    Ok(std::fs::read_dir("/proc/self/fd")?.count().saturating_sub(1))
-}
